@@ -84,6 +84,10 @@ enum file_lock {
 int file_lock_image(int fd, const char *path, enum file_lock lock,
                     struct err *e);
 
+/* Where the open file is now, without symbolic links. 0; -ERANGE if it does
+ * not fit; -ENOTSUP where the system can't tell (Linux without /proc). */
+int file_path_of(int fd, char *buf, size_t cap);
+
 /* Closes *fd if it is not negative; for __attribute__((cleanup)). */
 void file_close_ptr(int *fd);
 #define cleanup_fd __attribute__((cleanup(file_close_ptr)))

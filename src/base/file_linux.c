@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <stdio.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
@@ -133,4 +134,22 @@ void
 file_will_need(int fd, uint64_t off, uint64_t len)
 {
     (void)posix_fadvise(fd, (off_t)off, (off_t)len, POSIX_FADV_WILLNEED);
+}
+
+int
+file_path_of(int fd, char *buf, size_t cap)
+{
+    char link[64];
+    ssize_t n;
+
+    snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+    n = readlink(link, buf, cap);
+    if (n < 0) {
+        return -ENOTSUP;
+    }
+    if ((size_t)n >= cap) {
+        return -ERANGE;
+    }
+    buf[n] = '\0';
+    return 0;
 }

@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/param.h>
@@ -171,4 +172,21 @@ file_will_need(int fd, uint64_t off, uint64_t len)
     };
 
     (void)fcntl(fd, F_RDADVISE, &advice);
+}
+
+int
+file_path_of(int fd, char *buf, size_t cap)
+{
+    char path[MAXPATHLEN]; /* what F_GETPATH demands */
+    size_t len;
+
+    if (fcntl(fd, F_GETPATH, path) != 0) {
+        return -ENOTSUP;
+    }
+    len = strlen(path) + 1;
+    if (len > cap) {
+        return -ERANGE;
+    }
+    memcpy(buf, path, len);
+    return 0;
 }

@@ -23,6 +23,9 @@
 #define WORK_MAX (1u << 16)
 #define WORK_PER_QUESTION 16u
 
+/* A layer that has ended its answer early has done this much. */
+#define WORK_PER_STOP (WORK_MAX / 16)
+
 /* One layer's run around the current offset. */
 struct level {
     struct disk_source *source; /* borrowed */
@@ -86,6 +89,9 @@ walk_ask(struct walk *w, struct level *level, uint64_t off)
     }
     /* An error further on is for those who ask for it there. */
     if (level->until < off + len) {
+        if (level->until - off >= LAYER_EXTENTS_WHOLE) {
+            w->work += WORK_PER_STOP;
+        }
         level->ask_bytes = ASK_BYTES;
     } else {
         level->until = off + len;

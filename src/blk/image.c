@@ -143,6 +143,16 @@ follow(struct chain *c, const struct image_file *from, const char *role,
     char quoted[256];
     int err = 0;
 
+    /* What looks like qcow2 may be a raw disk whose guest wrote a header, to
+     * be shown other people's files at the next start. */
+    if (c->options->format == IMAGE_FORMAT_UNSET &&
+        !c->options->probe_writable) {
+        return err_set(c->e, EPERM,
+                       "%s: looks like a qcow2 image with a %s; a raw disk's "
+                       "guest could have made it so. If it is qcow2, say so: "
+                       "-f qcow2",
+                       from->label, role);
+    }
     if (c->policy.roots == NULL) {
         err = name_policy_init(&c->policy, c->options->path,
                                c->options->allow_paths, c->e);
@@ -155,7 +165,15 @@ follow(struct chain *c, const struct image_file *from, const char *role,
         err = image_file_open(ret, real, path, IMAGE_FILE_RESOLVED, c->e);
     }
     if (err == 0) {
-        err = remember_file(c, ret);
+        if (ret->is_device && !name_policy_is_allowed(&c->policy, real)) {
+            err = err_set(c->e, EPERM,
+                          "%s: is a device; if you trust this image, allow it: "
+                          "--allow-path DIRECTORY",
+                          ret->label);
+        }
+        if (err == 0) {
+            err = remember_file(c, ret);
+        }
         if (err == 0) {
             err = image_file_lock(ret, false, c->e);
         }

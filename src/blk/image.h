@@ -25,13 +25,16 @@ bool image_format_parse(const char *name, enum image_format *ret);
 struct image_options {
     const char *path;
     enum image_format format; /* UNSET: by the first bytes (read-only use
-                                 or behind an overlay), see probe_writable */
+                                 or behind an overlay). An image whose format
+                                 was not declared may name no other file, but
+                                 see probe_writable */
     bool ephemeral;           /* a volatile overlay takes the writes */
     bool read_only;           /* refuses writes */
     bool probe_writable;      /* qemu-nbd's way: a writable image without a
                                  format is probed, with a warning, and if it
                                  is raw its first sector is kept from turning
-                                 into another format's header */
+                                 into another format's header; and what is
+                                 probed may name other files */
     bool ignore_trim;         /* --discard=ignore on a raw top */
     const char *overlay_dir;  /* NULL: $TMPDIR, else /var/tmp */
     const char *const *allow_paths; /* directories that backing and data files

@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -118,6 +119,21 @@ examine(struct image_file *f, struct err *e)
     return 0;
 }
 
+/* A directory on the way may have been replaced since the path was resolved,
+ * and O_NOFOLLOW only looks at the last part. */
+static int
+check_place(const struct image_file *f, const char *path, struct err *e)
+{
+    char now[PATH_MAX];
+    int err = file_path_of(f->fd, now, sizeof(now));
+
+    if (err == -ENOTSUP || (err == 0 && strcmp(now, path) == 0)) {
+        return 0;
+    }
+    return err_set(e, EPERM, "%s: was replaced while it was opened; try again",
+                   f->label);
+}
+
 int
 image_file_open(struct image_file *f, const char *path, const char *name,
                 unsigned flags, struct err *e)
@@ -143,6 +159,9 @@ image_file_open(struct image_file *f, const char *path, const char *name,
     if (err == 0) {
         f->fd = open(path, mode);
         err = f->fd < 0 ? explain_open(f, errno, writable, e) : examine(f, e);
+    }
+    if (err == 0 && (flags & IMAGE_FILE_RESOLVED) != 0) {
+        err = check_place(f, path, e);
     }
     /* It kept a pipe that came in between from hanging us. A ring takes it for
      * a wish that reads of a file never wait. */

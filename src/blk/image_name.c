@@ -143,6 +143,17 @@ refuse_outside(const struct name_policy *p, char *real, struct err *e)
                    quoted, p->roots[0], folder);
 }
 
+bool
+name_policy_is_allowed(const struct name_policy *p, const char *real)
+{
+    for (size_t i = 1; i < p->root_count; i++) {
+        if (is_inside(p->roots[i], real)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 int
 name_policy_follow(const struct name_policy *p, const char *from,
                    const char *name, char **ret_path, char **ret_real,

@@ -37,6 +37,10 @@ int name_policy_follow(const struct name_policy *p, const char *from,
                        const char *name, char **ret_path, char **ret_real,
                        struct err *e);
 
+/* True if `real`, without symbolic links, lies in a directory that the user
+ * has allowed; the image's own folder does not count. */
+bool name_policy_is_allowed(const struct name_policy *p, const char *real);
+
 /* A name like "json:{...}" or "nbd://host": letters before a colon, as QEMU
  * sees it. Write ./a:b for a file of such a name. */
 bool name_is_protocol(const char *name);

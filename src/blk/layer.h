@@ -42,6 +42,9 @@ struct extent {
     uint64_t packed_off; /* PACKED: offset of guest_off in the unpacked unit */
 };
 
+/* What one call of layer_ops.extents always answers whole. */
+#define LAYER_EXTENTS_WHOLE (UINT64_C(64) << 20)
+
 /* Receives extents in ascending order. Nonzero stops and is handed back. */
 typedef int extent_fn(void *arg, const struct extent *extent);
 
@@ -77,7 +80,8 @@ struct layer_ops {
      * Describes [off, off + len), within the layer's size, by calling
      * `fn` for one extent after the other without gap. Sets everything but
      * `depth`. `fn` must not call back into the layer. A layer has at most
-     * two descriptors, and packed_off stays below 8 MiB.
+     * two descriptors, and packed_off stays below 8 MiB. May end early, to
+     * bound its work, but not within the first LAYER_EXTENTS_WHOLE bytes.
      */
     int (*extents)(struct layer *l, uint64_t off, uint64_t len, extent_fn *fn,
                    void *arg);

@@ -136,6 +136,27 @@ def cut_to_nothing_with_reads_in_flight():
 
 
 @case
+def a_qcow2_cut_short():
+    """Zeroes past the file's end are for what lay there at the start; what has
+    gone since is an error, not zeroes that a guest would believe."""
+    if PEER:
+        raise Skip("qemu-nbd answers zeroes")
+    for engine in engines():
+        path = qcow2_image(scratch("cut.qcow2"), SIZE,
+                           writes=["write -P 65 0 %d" % SIZE])
+        with Server(path, image_format="qcow2", engine=engine) as srv:
+            with srv.open(SIMPLE) as s:
+                expect_bytes(s.read(SIZE - 4096, 4096), b"A" * 4096, SIZE,
+                             "before")
+                os.truncate(path, os.path.getsize(path) - 2 * MIB)
+                for offset in (SIZE - 4096, SIZE - MIB, SIZE - 65536):
+                    p = s.call(CMD_READ, offset, 4096)
+                    expect(p.error, EIO, "read at %d" % offset)
+                expect_bytes(s.read(0, 4096), b"A" * 4096, 0, "the rest")
+                s.disconnect()
+
+
+@case
 def grown():
     for path, _, s in each(base):
         os.truncate(path, 4 * SIZE)

@@ -9,7 +9,8 @@
  *   -f FORMAT   as image_options.format      -l SNAPSHOT   .snapshot
  *   -o BYTES    .offset_bytes                -a DIR        .allow_paths
  *   -e          .ephemeral                   -w            writable in place
- *   -p          .probe_writable              -m            print extents
+ *   -p          .probe_writable (always unless -w)
+ *                                            -m            print extents
  *   -b BYTES    size of one read             -q            print the size only
  *   -s START, -n BYTES  only that part        -j THREADS  that all read at once
  *                                             and must agree
@@ -243,6 +244,9 @@ main(int argc, char **argv)
         return 2;
     }
     a.image.path = argv[optind];
+    if (a.image.read_only || a.image.ephemeral) {
+        a.image.probe_writable = true; /* what is not declared is followed */
+    }
     d = image_open(&a.image, &e);
     if (d == NULL) {
         fprintf(stderr, "layer_dump: %s\n", e.text);

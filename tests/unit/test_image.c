@@ -292,20 +292,24 @@ test_failures_leak_nothing(void **state)
     make_raw("leak.raw", MIB, 0);
     make_qcow2("leak-mid", "gone.raw", "raw");
     top = make_qcow2("leak-top", "leak-mid", "qcow2");
-    open_badly((struct image_options){.path = top, .read_only = true}, ENOENT,
-               "its backing file \"gone.raw\"");
+    open_badly((struct image_options){.path = top,
+                                      .format = IMAGE_QCOW2,
+                                      .read_only = true},
+               ENOENT, "its backing file \"gone.raw\"");
     make_qcow2("leak-mid", "leak.raw", "raw");
     open_badly((struct image_options){.path = top,
+                                      .format = IMAGE_QCOW2,
                                       .ephemeral = true,
                                       .overlay_dir = "/nonexistent"},
                ENOENT, "/nonexistent");
     open_badly((struct image_options){.path = top,
+                                      .format = IMAGE_QCOW2,
                                       .read_only = true,
                                       .offset_bytes = MIB},
                EINVAL, "beyond");
     assert_int_equal(open_descriptors(), before);
-    disk_free(
-        open_well((struct image_options){.path = top, .ephemeral = true}));
+    disk_free(open_well((struct image_options){
+        .path = top, .format = IMAGE_QCOW2, .ephemeral = true}));
     assert_int_equal(open_descriptors(), before);
 }
 
@@ -350,13 +354,16 @@ test_backing_files_are_locked_too(void **state)
     base = make_raw("lb.raw", MIB, 3);
     top = make_qcow2("lb.qcow2", "lb.raw", "raw");
     rw = (struct image_options){.path = base, .format = IMAGE_RAW};
-    d = open_well((struct image_options){.path = top, .ephemeral = true});
+    d = open_well((struct image_options){
+        .path = top, .format = IMAGE_QCOW2, .ephemeral = true});
     assert_int_equal(byte_at(d, 1000), 3);
     open_badly(rw, EBUSY, "in use");
     disk_free(d);
     d = open_well(rw);
-    open_badly((struct image_options){.path = top, .ephemeral = true}, EBUSY,
-               "its backing file \"lb.raw\"");
+    open_badly((struct image_options){.path = top,
+                                      .format = IMAGE_QCOW2,
+                                      .ephemeral = true},
+               EBUSY, "its backing file \"lb.raw\"");
     disk_free(d);
 }
 
@@ -383,7 +390,8 @@ test_base_that_shrinks(void **state)
     base = make_raw("shrink.raw", MIB, 3);
     top = make_qcow2("shrink.qcow2", "shrink.raw", "raw");
     d = open_well((struct image_options){.path = base, .ephemeral = true});
-    through = open_well((struct image_options){.path = top, .ephemeral = true});
+    through = open_well((struct image_options){
+        .path = top, .format = IMAGE_QCOW2, .ephemeral = true});
     assert_int_equal(truncate(base, 64 * KIB), 0);
     expect_shrunken(d);
     expect_shrunken(through);
@@ -407,7 +415,8 @@ test_base_that_vanishes(void **state)
     (void)state;
     base = make_raw("vanish.raw", MIB, 3);
     top = make_qcow2("vanish.qcow2", "vanish.raw", "raw");
-    d = open_well((struct image_options){.path = top, .ephemeral = true});
+    d = open_well((struct image_options){
+        .path = top, .format = IMAGE_QCOW2, .ephemeral = true});
     assert_int_equal(unlink(base), 0);
     assert_int_equal(unlink(top), 0);
     assert_int_equal(byte_at(d, MIB - 1), 3);
@@ -425,7 +434,8 @@ test_table_that_shrinks(void **state)
     (void)state;
     make_raw("t.raw", MIB, 3);
     top = make_qcow2("t.qcow2", "t.raw", "raw");
-    d = open_well((struct image_options){.path = top, .read_only = true});
+    d = open_well((struct image_options){
+        .path = top, .format = IMAGE_QCOW2, .read_only = true});
     assert_int_equal(truncate(top, 0), 0);
     assert_int_equal(disk_read(d, &b, 0, 1), -EIO);
     disk_free(d);

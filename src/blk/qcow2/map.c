@@ -41,6 +41,7 @@ struct walk {
     void *arg; /* borrowed from the caller of extents */
     struct extent pending;
     bool has_pending;
+    uint64_t entries; /* looked at so far */
 };
 
 /* Part of one guest cluster and what its L2 entry says. */
@@ -109,7 +110,8 @@ continues(const struct extent *e, const struct extent *next)
     case EXTENT_ZERO:
         return true;
     case EXTENT_DATA:
-        return e->host_off + e->len_bytes == next->host_off;
+        return e->host_off + e->len_bytes == next->host_off &&
+               e->zero_past_eof == next->zero_past_eof;
     case EXTENT_PACKED:
         return false;
     }
@@ -146,21 +148,33 @@ emit_plain(struct walk *w, enum extent_kind kind, uint64_t guest_off,
     return emit(w, &e);
 }
 
+/* What lay past the file's end when it was opened reads as zeroes; what has
+ * gone since then is an error. */
 static int
 emit_data(struct walk *w, uint64_t guest_off, uint64_t len, uint64_t cluster)
 {
     uint64_t in_cluster = guest_off & ((UINT64_C(1) << w->m->cluster_bits) - 1);
+    uint64_t host_off = cluster + in_cluster;
+    uint64_t inside = w->m->data_bytes - min_u64(host_off, w->m->data_bytes);
     struct extent e = {
         .guest_off = guest_off,
         .len_bytes = len,
         .kind = EXTENT_DATA,
         .allocated = true,
-        .zero_past_eof = true,
         .fd = w->m->data_fd,
-        .host_off = cluster + in_cluster,
+        .host_off = host_off,
     };
+    int err = 0;
 
-    return emit(w, &e);
+    if (inside < len && inside > 0) {
+        e.len_bytes = inside;
+        err = emit(w, &e);
+        e.guest_off += inside;
+        e.host_off += inside;
+        e.len_bytes = len - inside;
+    }
+    e.zero_past_eof = inside < len;
+    return err != 0 ? err : emit(w, &e);
 }
 
 /* ---- one guest cluster ---- */
@@ -311,6 +325,7 @@ walk_l2(struct walk *w, uint64_t l2_off, uint64_t off, uint64_t end)
         uint64_t at = l2_off + ((first & table_mask) << entry_bits);
         int err = read_table(m, "L2", buf, (size_t)count << entry_bits, at);
 
+        w->entries += count;
         for (uint64_t i = 0; err == 0 && i < count; i++) {
             const uint8_t *bytes = buf + (i << entry_bits);
             uint64_t to = min_u64(end, (first + i + 1) << m->cluster_bits);
@@ -359,7 +374,7 @@ walk_l1(struct walk *w, uint64_t off, uint64_t end)
     struct qcow2_map *m = w->m;
     uint8_t buf[L1_STEP_ENTRIES * 8];
 
-    while (off < end) {
+    while (off < end && w->entries < QCOW2_WALK_ENTRIES) {
         uint64_t first = off >> m->l1_span_bits;
         uint64_t count = ((end - 1) >> m->l1_span_bits) - first + 1;
         uint64_t at = m->state.l1_off + first * 8;
@@ -371,9 +386,13 @@ walk_l1(struct walk *w, uint64_t off, uint64_t end)
         count = min_u64(count, m->state.l1_count - first);
         count = min_u64(count, L1_STEP_ENTRIES);
         err = read_table(m, "L1", buf, (size_t)count * 8, at);
+        w->entries += count;
         for (uint64_t i = 0; err == 0 && i < count; i++) {
             uint64_t to = min_u64(end, (first + i + 1) << m->l1_span_bits);
 
+            if (i > 0 && w->entries >= QCOW2_WALK_ENTRIES) {
+                break;
+            }
             err = walk_l1_entry(w, load_be64(buf + i * 8), at + i * 8, off, to);
             off = to;
         }

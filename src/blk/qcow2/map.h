@@ -9,6 +9,11 @@
 #include "blk/layer.h"
 #include "blk/qcow2/snapshot.h"
 
+/* L2 entries one call looks at, about: with 512-byte clusters 128 MiB of guest
+ * space, more than LAYER_EXTENTS_WHOLE. A file may name one table a million
+ * times over, so its size does not bound the work. */
+#define QCOW2_WALK_ENTRIES (UINT64_C(1) << 18)
+
 /*
  * Where one state's guest clusters lie: the walk through its L1 and L2 tables.
  * Nothing of them is kept in memory, because the merged map above keeps the
@@ -17,6 +22,7 @@
 struct qcow2_map {
     int fd;              /* borrowed from the layer: the image */
     int data_fd;         /* borrowed from the layer: where guest data is */
+    uint64_t data_bytes; /* its size when it was opened */
     const char *path;    /* borrowed from the layer */
     struct layer *layer; /* borrowed: whom PACKED extents name */
     bool external;       /* data_fd is an external data file */
@@ -28,7 +34,8 @@ struct qcow2_map {
     atomic_bool told; /* about damage; once is enough */
 };
 
-/* As layer_ops.extents. Damage found in the tables is -EIO. */
+/* As layer_ops.extents: ends early after QCOW2_WALK_ENTRIES entries. Damage
+ * found in the tables is -EIO. */
 int qcow2_map_extents(struct qcow2_map *m, uint64_t off, uint64_t len,
                       extent_fn *fn, void *arg);
 

@@ -155,6 +155,13 @@ set_up(struct qcow2 *q, const char *path, const char *snapshot, struct err *e)
     }
     q->map.fd = q->fd;
     q->map.data_fd = q->data_fd >= 0 ? q->data_fd : q->fd;
+    int64_t data_bytes = file_size(q->map.data_fd);
+
+    if (data_bytes < 0) {
+        return err_set(e, (int)-data_bytes, "%s: its size can't be had: %s",
+                       path, strerror((int)-data_bytes));
+    }
+    q->map.data_bytes = (uint64_t)data_bytes;
     q->map.path = q->path;
     q->map.layer = &q->layer;
     q->map.external = names.has_data_file;
