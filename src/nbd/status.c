@@ -12,11 +12,11 @@
 #include "base/checked.h"
 #include "nbd/limits.h"
 
-#define EXTENTS_AT_ONCE 64u
+#define EXTENTS_AT_ONCE 512u
 
 /* Looks at the disk for one context of one request. Each is bounded in its own
  * work; the client asks again for what was not reached. */
-#define LOOKS_MAX 256u
+#define LOOKS_MAX 32u
 
 /* Longest length a 32-bit descriptor may say: a multiple of every block size
  * that may be negotiated. */
@@ -142,6 +142,9 @@ put_context(struct session *s, const struct request *r, uint64_t len,
         for (unsigned i = 0; i < count; i++) {
             add_run(&c, extents[i].len_bytes, status_of(context, &extents[i]));
             at += extents[i].len_bytes;
+        }
+        if (count < EXTENTS_AT_ONCE) {
+            break; /* it is all, or as much as one look may cost */
         }
     }
     put_run(&c);
