@@ -251,8 +251,15 @@ add_unused_locked(struct overlay_space *s, const struct slot_run *run)
     atomic_fetch_sub_explicit(&s->held_slots, run->count, memory_order_relaxed);
 }
 
-/* Collects all that can be now. True if nothing is left to be waited for. */
-static bool
+enum collected {
+    COLLECTED_ALL,
+    COLLECTED_PART, /* the rest must be waited for */
+    COLLECTED_BUSY, /* another thread is at it, and looks again before it
+                       ends */
+};
+
+/* Collects all that can be now. */
+static enum collected
 collect(struct overlay_space *s)
 {
     struct garbage garbage;
@@ -260,7 +267,7 @@ collect(struct overlay_space *s)
     pthread_mutex_lock(&s->lock);
     if (s->collecting) {
         pthread_mutex_unlock(&s->lock);
-        return true; /* whoever it is looks again before it ends */
+        return COLLECTED_BUSY;
     }
     s->collecting = true;
     while (grace_over_locked(s, &garbage)) {
@@ -288,7 +295,7 @@ collect(struct overlay_space *s)
     s->collecting = false;
     atomic_store(&s->has_garbage, left);
     pthread_mutex_unlock(&s->lock);
-    return !left;
+    return left ? COLLECTED_PART : COLLECTED_ALL;
 }
 
 static void *
@@ -303,10 +310,10 @@ collector_thread(void *arg)
             continue;
         }
         pthread_mutex_unlock(&s->lock);
-        bool done = collect(s);
+        enum collected done = collect(s);
 
         pthread_mutex_lock(&s->lock);
-        if (!done && !s->closing) {
+        if (done != COLLECTED_ALL && !s->closing) {
             struct timespec until;
 
             clock_gettime(CLOCK_REALTIME, &until);
@@ -323,7 +330,7 @@ collector_thread(void *arg)
 void
 overlay_space_reclaim(struct overlay_space *s)
 {
-    if (atomic_load(&s->has_garbage) && !collect(s)) {
+    if (atomic_load(&s->has_garbage) && collect(s) == COLLECTED_PART) {
         overlay_space_reclaim_later(s);
     }
 }
@@ -377,7 +384,7 @@ overlay_space_take(struct overlay_space *s, uint32_t want, uint32_t *ret_first)
 
     pthread_mutex_unlock(&s->lock);
     if (got == 0 && atomic_load(&s->has_garbage)) {
-        (void)collect(s);
+        overlay_space_reclaim(s);
         pthread_mutex_lock(&s->lock);
         got = take_locked(s, want, ret_first);
         pthread_mutex_unlock(&s->lock);

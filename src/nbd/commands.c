@@ -119,6 +119,10 @@ zero_call_start(struct session *s, const struct request *r)
     while (s->zero_count >= SESSION_ZEROES) {
         session_wait_one(s);
     }
+    if (session_stopping(s) || s->out.error != 0) {
+        session_answer(s, r, -ESHUTDOWN);
+        return true;
+    }
     struct zero_call *z = calloc(1, sizeof(*z));
 
     if (z == NULL || !session_pending_begin(s, 0)) {

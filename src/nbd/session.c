@@ -80,6 +80,9 @@ void
 session_wait_one(struct session *s)
 {
     if (s->completed == NULL) {
+        reply_flush(&s->out, false); /* others do not wait for this one */
+    }
+    if (s->completed == NULL) {
         io_reap(s->io, true);
     }
     finish_completed(s);

@@ -115,7 +115,8 @@ struct io_ctx *session_io(struct session *s);
 /* Notes that `c` is to be finished. For the engine's callbacks. */
 void session_completed(struct session *s, struct completion *c);
 
-/* Waits until something under way has ended, and finishes what has. */
+/* Waits until something under way has ended, and finishes what has. Sends what
+ * is queued before it waits. */
 void session_wait_one(struct session *s);
 
 /* True once the server is to stop. */

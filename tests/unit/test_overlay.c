@@ -21,119 +21,8 @@
 #include "base/checked.h"
 #include "base/file.h"
 #include "blk/overlay.h"
-
-#define GRAIN OVERLAY_GRAIN_BYTES
-
-static uint64_t
-random_next(uint64_t *state)
-{
-    uint64_t z = (*state += UINT64_C(0x9e3779b97f4a7c15));
-
-    z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
-    z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
-    return z ^ (z >> 31);
-}
-
-/* What lies below: each byte a function of its offset. */
-static uint8_t
-below_byte(uint64_t off)
-{
-    return (uint8_t)(off * 7 + (off >> 8) * 13 + 1);
-}
-
-static int
-read_below(void *arg, void *buf, uint64_t off, size_t len)
-{
-    uint8_t *p = buf;
-
-    (void)arg;
-    for (size_t i = 0; i < len; i++) {
-        p[i] = below_byte(off + i);
-    }
-    return 0;
-}
-
-static const char *
-scratch_dir(void)
-{
-    const char *dir = getenv("TMPDIR");
-
-    return dir != NULL && dir[0] != '\0' ? dir : "/var/tmp";
-}
-
-static struct layer *
-overlay_make(uint64_t size, uint64_t slot_limit)
-{
-    struct overlay_options options = {
-        .dir = scratch_dir(),
-        .size_bytes = size,
-        .slot_limit = slot_limit,
-    };
-    struct err e = {0};
-    struct layer *l = overlay_new(&options, &e);
-
-    assert_non_null(l);
-    overlay_set_below(l, read_below, NULL);
-    return l;
-}
-
-static int
-write_at(struct layer *l, uint64_t off, const void *buf, uint32_t len)
-{
-    struct layer_write w = {.off = off, .len_bytes = len, .buf = buf};
-
-    l->ops->write(l, &w, 1);
-    return w.result;
-}
-
-struct reading {
-    uint8_t *buf;
-    uint64_t off, expect;
-};
-
-static int
-read_extent(void *arg, const struct extent *e)
-{
-    struct reading *r = arg;
-    uint8_t *p = r->buf + (e->guest_off - r->off);
-
-    assert_true(e->guest_off == r->expect && e->len_bytes > 0);
-    r->expect += e->len_bytes;
-    switch (e->kind) {
-    case EXTENT_BACKING:
-        return read_below(NULL, p, e->guest_off, e->len_bytes);
-    case EXTENT_ZERO:
-        memset(p, 0, e->len_bytes);
-        return 0;
-    case EXTENT_DATA:
-        return file_pread(e->fd, p, e->len_bytes, e->host_off) ==
-                       (ssize_t)e->len_bytes
-                   ? 0
-                   : -EIO;
-    default:
-        return -EIO;
-    }
-}
-
-static void
-read_at(struct layer *l, uint64_t off, void *buf, uint64_t len)
-{
-    struct reading r = {buf, off, off};
-    unsigned pin = l->ops->pin(l);
-
-    assert_int_equal(l->ops->extents(l, off, len, read_extent, &r), 0);
-    assert_true(r.expect == off + len);
-    l->ops->unpin(l, pin);
-}
-
-static uint64_t
-allocated(struct layer *l)
-{
-    struct layer_info info;
-
-    l->ops->info(l, &info);
-    return info.allocated_bytes;
-}
+#include "blk/overlay_map.h"
+#include "overlay_fixture.h"
 
 /* ---- against a model ---- */
 
@@ -581,6 +470,86 @@ test_first_writes_meet(void **state)
     shared.layer->ops->close(shared.layer);
 }
 
+/* Threads that write and trim grains of their own, which share leaves and a
+ * node of the map: those are cut off again and again just when somebody writes
+ * into them. Each finds what it wrote itself. */
+enum { COLLAPSE_ROUNDS = 15000 };
+
+static void
+check_own(struct layer *l, uint64_t off, uint8_t want)
+{
+    uint8_t buf[GRAIN];
+
+    read_at(l, off, buf, sizeof(buf));
+    for (unsigned i = 0; i < sizeof(buf); i += 255) {
+        CHECK(buf[i] == want, "%llu: %u instead of %u\n",
+              (unsigned long long)off, buf[i], want);
+    }
+}
+
+static void *
+write_and_trim_own(void *arg)
+{
+    struct worker *w = arg;
+    struct layer *l = w->shared->layer;
+    uint64_t random = w->number;
+    uint8_t buf[GRAIN];
+
+    for (unsigned round = 1; round <= COLLAPSE_ROUNDS; round++) {
+        /* Two threads in each of two leaves. */
+        uint64_t grain = (w->number / 2) * MAP_FANOUT + w->number % 2 * 256 +
+                         random_next(&random) % 256;
+        uint64_t off = grain * GRAIN;
+        uint8_t mark = (uint8_t)(1 + round % 250);
+
+        memset(buf, mark, sizeof(buf));
+        if (round % 2 == 0) { /* whole, or in two parts */
+            write_patiently(l, off, buf, GRAIN);
+        } else {
+            write_patiently(l, off, buf, 1000);
+            write_patiently(l, off + 1000, buf, GRAIN - 1000);
+        }
+        check_own(l, off, mark);
+        int err = l->ops->zero(l, off, GRAIN,
+                               round % 3 == 0 ? LAYER_ZERO_TRIM : 0);
+
+        CHECK(err == 0, "zero: %d\n", err);
+        check_own(l, off, 0);
+    }
+    return NULL;
+}
+
+static void
+test_collapse_meets_writers(void **state)
+{
+    /* One node with a full set of leaves, all of them zero. */
+    const uint64_t size = (uint64_t)MAP_FANOUT * MAP_FANOUT * GRAIN;
+    struct shared shared = {.layer = overlay_make(size, 4096)};
+    struct worker workers[THREADS];
+
+    (void)state;
+    assert_int_equal(
+        shared.layer->ops->zero(shared.layer, 0, size, LAYER_ZERO_TRIM), 0);
+    for (unsigned i = 0; i < THREADS; i++) {
+        workers[i] = (struct worker){.shared = &shared, .number = i};
+        pthread_create(&workers[i].thread, NULL, write_and_trim_own,
+                       &workers[i]);
+    }
+    for (unsigned i = 0; i < THREADS; i++) {
+        pthread_join(workers[i].thread, NULL);
+    }
+    /* Nothing was left behind either. */
+    assert_int_equal(
+        shared.layer->ops->zero(shared.layer, 0, size, LAYER_ZERO_TRIM), 0);
+    for (unsigned i = 0; overlay_map_bytes(shared.layer) > 0 ||
+                         allocated(shared.layer) > 1 << 20;
+         i++) {
+        assert_true(i < 60000);
+        usleep(1000);
+    }
+    shared.layer->ops->close(shared.layer);
+}
+
 int
 main(void)
 {
@@ -595,6 +564,7 @@ main(void)
         cmocka_unit_test(test_pin_holds_slots),
         cmocka_unit_test(test_threads),
         cmocka_unit_test(test_first_writes_meet),
+        cmocka_unit_test(test_collapse_meets_writers),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
