@@ -43,8 +43,8 @@ const struct opt global_opts[] = {
      .arg = "DIR",
      .choices = OPT_DIR,
      .set = set_home,
-     .help = "where machines are kept (default: $REWIND_HOME, else\n"
-             "~/.rewind)"},
+     .help = "the directory for machines, which so far only doctor\n"
+             "looks at (default: $REWIND_HOME, else ~/.rewind)"},
     OPT_HELP,
     {.short_name = 'V',
      .long_name = "version",
@@ -127,9 +127,9 @@ command_misused(const struct cli *cli, const struct command *command,
     log_error("%s", e->text);
     if (cli->as_qemu_nbd) {
         fprintf(stderr, "Try \"qemu-nbd --help\".\n");
-    } else {
-        fprintf(stderr, "Try \"rewind %s --help\".\n", command->name);
+        return CLI_FAILED; /* its scripts know no other */
     }
+    fprintf(stderr, "Try \"rewind %s --help\".\n", command->name);
     return CLI_USAGE;
 }
 

@@ -8,7 +8,8 @@
 #include "base/err.h"
 #include "cli/opt.h"
 
-/* Exit statuses, the same for every command. */
+/* Exit statuses, the same for every command. Under the name of qemu-nbd, which
+ * has only the first two, wrong usage is CLI_FAILED too. */
 enum cli_status {
     CLI_OK = 0,
     CLI_FAILED = 1, /* it was right to ask, but it did not work */
@@ -65,7 +66,8 @@ bool command_parse(const struct cli *cli, const struct command *command,
                    opt_operand_fn *operand, int argc, char **argv,
                    struct opt_common *into, int *ret_status);
 
-/* Tells of wrong usage and where help is. Returns CLI_USAGE. */
+/* Tells of wrong usage and where help is. Returns CLI_USAGE, or what qemu-nbd
+ * would. */
 int command_misused(const struct cli *cli, const struct command *command,
                     const struct err *e);
 

@@ -12,7 +12,12 @@
 #include <unistd.h>
 
 #include "base/file.h"
+#include "base/log.h"
 #include "cli/cli.h"
+
+/* A server that ends while we start takes its pid file away once; more than a
+ * few of them in a row is something else. */
+#define OPEN_TRIES 100u
 
 /* The parent's whole rest of life. One byte means ready; without one the
  * child has ended, and what was wrong it has said itself. */
@@ -118,42 +123,119 @@ absolute_path(const char *path)
     return full;
 }
 
+/* Opens it and takes its lock. Whoever had it may just have ended and removed
+ * the file that we opened: -EAGAIN then. */
 static int
-fill_and_rename(const struct pid_file *p, int fd, const char *temporary)
+open_pid_file(struct pid_file *p, const char *path, struct err *e)
 {
-    int r = 0;
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    struct stat st, now;
 
-    if (dprintf(fd, "%ld\n", (long)getpid()) < 0 || fchmod(fd, 0644) != 0 ||
-        rename(temporary, p->path) != 0) {
-        r = -errno;
-        (void)unlink(temporary);
+    /* Never a controlling terminal: after --fork we lead a session. */
+    p->fd = open(p->path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOCTTY, 0644);
+    if (p->fd < 0 || fstat(p->fd, &st) != 0) {
+        return err_set(e, errno, "cannot write the pid file %s: %s", path,
+                       strerror(errno));
     }
-    return r;
+    p->is_file = S_ISREG(st.st_mode);
+    if (!p->is_file) {
+        return S_ISCHR(st.st_mode) || S_ISFIFO(st.st_mode)
+                   ? 0
+                   : err_set(e, EINVAL,
+                             "the pid file %s is neither a file, a pipe nor "
+                             "a character device; name another one",
+                             path);
+    }
+    if (fcntl(p->fd, F_SETLK, &lock) == 0) {
+        return stat(p->path, &now) == 0 && now.st_dev == st.st_dev &&
+                       now.st_ino == st.st_ino
+                   ? 0
+                   : -EAGAIN;
+    }
+    if (errno != EAGAIN && errno != EACCES) {
+        return err_set(e, errno, "cannot lock the pid file %s: %s", path,
+                       strerror(errno));
+    }
+    return err_set(e, EBUSY,
+                   "the pid file %s is locked by another process, most likely "
+                   "a server that runs; stop that one first, or name another "
+                   "file",
+                   path);
+}
+
+/* What is at its path, if that is the file itself or a link to it. */
+enum pid_path { PATH_OTHER, PATH_FILE, PATH_LINK };
+
+static enum pid_path
+look_at_path(const struct pid_file *p)
+{
+    struct stat own, direct, followed;
+
+    if (!p->is_file || fstat(p->fd, &own) != 0 ||
+        lstat(p->path, &direct) != 0 || stat(p->path, &followed) != 0 ||
+        followed.st_dev != own.st_dev || followed.st_ino != own.st_ino) {
+        return PATH_OTHER;
+    }
+    return S_ISLNK(direct.st_mode) ? PATH_LINK : PATH_FILE;
+}
+
+static void
+forget(struct pid_file *p)
+{
+    file_close_ptr(&p->fd);
+    free(p->path);
+    p->path = NULL;
+}
+
+static int
+write_pid(struct pid_file *p, const char *path, struct err *e)
+{
+    char line[32];
+    int len = snprintf(line, sizeof(line), "%ld\n", (long)getpid());
+    ssize_t n;
+
+    if (p->is_file && ftruncate(p->fd, 0) != 0) {
+        return err_set(e, errno, "cannot empty the pid file %s: %s", path,
+                       strerror(errno));
+    }
+    do {
+        n = write(p->fd, line, (size_t)len);
+    } while (n < 0 && errno == EINTR);
+    if (n == len) {
+        return 0;
+    }
+    n = n < 0 ? -errno : -ENOSPC;
+    if (look_at_path(p) == PATH_FILE) {
+        (void)unlink(p->path);
+    }
+    return err_set(e, (int)-n, "cannot write the pid file %s: %s", path,
+                   strerror((int)-n));
 }
 
 int
 pid_file_write(struct pid_file *p, const char *path, struct err *e)
 {
-    cleanup_fd int fd = -1;
-    char *temporary = NULL;
     int r;
 
     p->path = absolute_path(path);
-    if (p->path == NULL || asprintf(&temporary, "%s.XXXXXX", p->path) < 0) {
-        free(p->path);
-        p->path = NULL;
+    if (p->path == NULL) {
         return err_set(e, ENOMEM, "out of memory");
     }
-    fd = mkstemp(temporary);
-    if (fd >= 0) {
-        (void)fcntl(fd, F_SETFD, FD_CLOEXEC);
+    for (unsigned i = 0; i < OPEN_TRIES; i++) {
+        r = open_pid_file(p, path, e);
+        if (r != -EAGAIN) {
+            break;
+        }
+        file_close_ptr(&p->fd);
     }
-    r = fd >= 0 ? fill_and_rename(p, fd, temporary) : -errno;
-    free(temporary);
+    if (r == -EAGAIN) {
+        err_set(e, EAGAIN,
+                "the pid file %s is removed again and again; name another one",
+                path);
+    }
+    r = r == 0 ? write_pid(p, path, e) : r;
     if (r < 0) {
-        err_set(e, -r, "cannot write the pid file %s: %s", path, strerror(-r));
-        free(p->path);
-        p->path = NULL;
+        forget(p);
     }
     return r;
 }
@@ -161,16 +243,25 @@ pid_file_write(struct pid_file *p, const char *path, struct err *e)
 void
 pid_file_remove(struct pid_file *p)
 {
-    FILE *f = p->path != NULL ? fopen(p->path, "re") : NULL;
-    char line[32];
+    char line[32] = "";
 
-    if (f != NULL) {
-        if (fgets(line, sizeof(line), f) != NULL &&
-            strtol(line, NULL, 10) == (long)getpid()) {
-            (void)unlink(p->path);
-        }
-        fclose(f);
+    if (p->path == NULL) {
+        return;
     }
-    free(p->path);
-    p->path = NULL;
+    if (p->is_file && pread(p->fd, line, sizeof(line) - 1, 0) > 0 &&
+        strtol(line, NULL, 10) == (long)getpid()) {
+        switch (look_at_path(p)) {
+        case PATH_FILE:
+            (void)unlink(p->path);
+            break;
+        case PATH_LINK: /* which is not ours */
+            if (ftruncate(p->fd, 0) != 0) {
+                log_debug("cannot empty %s: %s", p->path, strerror(errno));
+            }
+            break;
+        case PATH_OTHER:
+            break;
+        }
+    }
+    forget(p);
 }

@@ -34,16 +34,27 @@ int daemon_start(struct daemon *d, struct err *e);
  */
 int daemon_ready(struct daemon *d, bool keep_stderr);
 
-/* A file with our process id, a line. */
+/*
+ * A file with our process id, a line. A regular file is locked for as long as
+ * we live, in the way of QEMU's programs (fcntl(2), all of it), so that two
+ * servers can't have the same one, ours and theirs. The lock is the process's
+ * own: a fork loses it.
+ */
 struct pid_file {
-    char *path; /* owned, absolute; NULL: none */
+    char *path;   /* owned, absolute; NULL: none, and what follows is unset */
+    int fd;       /* owned: holds the lock, or what a pipe has not passed on */
+    bool is_file; /* else a pipe or a character device */
 };
 
-/* Writes it under another name and renames it, so that readers see a whole
- * one or none; an older file is replaced. */
+/*
+ * Writes it in place: what is at the path stays what it is, a link, a pipe or
+ * a device too. A regular file is emptied first, and made if there is none.
+ * -EBUSY if another process has locked it.
+ */
 int pid_file_write(struct pid_file *p, const char *path, struct err *e);
 
-/* Removes it, if it still names this process. NULL path is fine. */
+/* Removes it, if it is still the same regular file and names this process. One
+ * that was reached through a symbolic link is emptied. NULL path is fine. */
 void pid_file_remove(struct pid_file *p);
 
 #endif

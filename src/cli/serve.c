@@ -10,6 +10,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -44,6 +45,7 @@ struct serving {
     struct server *server;
     struct pid_file pid_file;
     struct signals signals;
+    _Atomic bool stopped; /* a signal said so */
 };
 
 /* ---- what signals do ---- */
@@ -78,25 +80,46 @@ leave_nothing(struct serving *s)
     pid_file_remove(&s->pid_file);
 }
 
+/* Makes durable what was answered. A flush that has failed before fails again
+ * (S8). */
+static int
+flush_exports(struct serving *s)
+{
+    int result = 0;
+
+    for (unsigned i = 0; i < s->exports.count; i++) {
+        const struct export *x = &s->exports.exports[i];
+        int r = x->read_only || x->ignore_flush ? 0 : disk_flush(x->disk);
+
+        result = r < 0 ? r : result;
+    }
+    return result;
+}
+
 /* The one session of --inetd is not the server's to shut. A socket can be;
  * a pipe's reader can't be woken, so what was answered is made durable and
  * that is the end. */
 static void
 stop_inetd(struct serving *s)
 {
-    int status = CLI_OK;
+    int r;
 
     if (shutdown(s->in_fd, SHUT_RD) == 0) {
         return;
     }
-    for (unsigned i = 0; i < s->exports.count; i++) {
-        if (!s->exports.exports[i].read_only &&
-            disk_flush(s->exports.exports[i].disk) != 0) {
-            status = CLI_FAILED;
-        }
-    }
+    r = flush_exports(s);
     leave_nothing(s);
-    _exit(status);
+    _exit(r == 0 ? CLI_OK : CLI_FAILED);
+}
+
+/* A session that we cut short may call that an error, as one does that is in
+ * its handshake still; only the disk's word counts then, as in server_run. */
+static int
+run_inetd(struct serving *s)
+{
+    int r = server_run_pair(s->server, s->in_fd, s->out_fd);
+
+    return atomic_load(&s->stopped) ? flush_exports(s) : r;
 }
 
 /* The first time in good order, the second time at once; the third time
@@ -110,6 +133,7 @@ stop(void *arg, unsigned count)
         leave_nothing(s);
         _exit(CLI_FAILED);
     }
+    atomic_store(&s->stopped, true);
     unlink_sockets(s);
     server_stop(s->server);
     if (s->options.inetd) {
@@ -233,6 +257,10 @@ step_images(struct serving *s, struct err *e)
 {
     const struct serve_options *o = &s->options;
 
+    if (o->direct_asked) {
+        log_info("the host's page cache is used in spite of --cache=none, "
+                 "directsync or -n; the promises to the guest are the same");
+    }
     for (unsigned i = 0; i < o->image_count; i++) {
         const struct serve_image *image = &o->images[i];
 
@@ -427,11 +455,7 @@ start_and_run(struct serving *s)
             return CLI_FAILED;
         }
     }
-    if (s->options.inetd) {
-        r = server_run_pair(s->server, s->in_fd, s->out_fd);
-    } else {
-        r = server_run(s->server);
-    }
+    r = s->options.inetd ? run_inetd(s) : server_run(s->server);
     if (s->options.stats) {
         report(s);
     }

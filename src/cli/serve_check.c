@@ -331,7 +331,8 @@ finish_list(struct serve_options *o, struct err *e)
     }
     if (is_set(&o->shared) || is_set(&o->next) || o->fork || o->inetd ||
         o->listen_count > 0 || o->pid_file != NULL || o->stats ||
-        o->cache != CACHE_WRITEBACK || o->engine != IO_ENGINE_AUTO) {
+        o->cache != CACHE_WRITEBACK || o->direct_asked ||
+        o->engine != IO_ENGINE_AUTO) {
         return err_set(e, EINVAL,
                        "--list is a client and goes with none of "
                        "the options for images and for the server");

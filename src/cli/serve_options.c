@@ -278,6 +278,8 @@ set_handshake(void *into, const struct opt *opt, const char *arg, struct err *e)
     return named(opt, r, e);
 }
 
+/* What qemu-nbd's words say of the host's page cache is not followed, since it
+ * changes no promise to the guest; what they say of durability is. */
 static int
 set_cache(void *into, const struct opt *opt, const char *arg, struct err *e)
 {
@@ -285,23 +287,27 @@ set_cache(void *into, const struct opt *opt, const char *arg, struct err *e)
         {"writeback", CACHE_WRITEBACK},
         {"writethrough", CACHE_WRITETHROUGH},
         {"unsafe", CACHE_UNSAFE},
+        {"none", CACHE_WRITEBACK},
+        {"off", CACHE_WRITEBACK},
+        {"directsync", CACHE_WRITETHROUGH},
         {NULL, 0},
     };
-    int value;
+    struct serve_options *o = into;
+    int value = find_word(words, opt, arg, e);
 
-    if (strcmp(arg, "none") == 0 || strcmp(arg, "directsync") == 0 ||
-        strcmp(arg, "off") == 0) {
-        return err_set(e, EINVAL,
-                       "--%s=%s is not served: the host's page cache is always "
-                       "used; --cache=%s makes the same promises to the guest",
-                       opt->long_name, arg,
-                       arg[0] == 'd' ? "writethrough" : "writeback");
-    }
-    value = find_word(words, opt, arg, e);
     if (value >= 0) {
-        ((struct serve_options *)into)->cache = (enum serve_cache)value;
+        o->cache = (enum serve_cache)value;
+        o->direct_asked = strcmp(arg, "none") == 0 || strcmp(arg, "off") == 0 ||
+                          strcmp(arg, "directsync") == 0;
     }
     return value < 0 ? value : 0;
+}
+
+static int
+set_nocache(void *into, const struct opt *opt, const char *arg, struct err *e)
+{
+    (void)arg;
+    return set_cache(into, opt, "none", e);
 }
 
 static int
@@ -485,9 +491,13 @@ const struct opt serve_opts[] = {
      .help = "backing files may lie in DIR too, not only beside\n"
              "their image; may be given several times"},
     {.long_name = "cache", .arg = "MODE",
-     .choices = "writeback writethrough unsafe", .set = set_cache,
-     .help = "when writes are durable: writeback, after a flush\n"
-             "(default); writethrough, each at once; unsafe, never"},
+     .choices = "writeback writethrough none directsync unsafe",
+     .set = set_cache,
+     .help = "when writes are durable: writeback or none, after a\n"
+             "flush (default); writethrough or directsync, each at\n"
+             "once; unsafe, never"},
+    {.short_name = 'n', .long_name = "nocache", .set = set_nocache,
+     .help = "the same as --cache=none"},
     {.long_name = "engine", .arg = "ENGINE",
      .choices = "auto io_uring threads", .set = set_engine,
      .help = "how files are read and written"},
@@ -541,10 +551,6 @@ const struct opt serve_opts[] = {
      .help = "the image as driver options",
      .instead = "name the file, and say the rest with --format, --offset, "
                 "--load-snapshot and --allow-path"},
-    {.short_name = 'n', .long_name = "nocache", .set = opt_refuse,
-     .help = "cache=none",
-     .instead = "the host's page cache is always used; --cache=writeback "
-                "makes the same promises to the guest"},
     {.long_name = "selinux-label", .arg = "LABEL", .set = opt_refuse,
      .help = "the socket's label",
      .instead = "start the server in that context with runcon, or let systemd "

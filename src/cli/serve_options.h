@@ -74,6 +74,7 @@ struct serve_options {
     const char *pid_file;
     const char *stats_file; /* NULL: standard error */
 
+    bool direct_asked; /* O_DIRECT was: --cache=none, directsync */
     bool insecure;
     bool inetd;
     bool persistent;

@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-2-Clause
-# --cache: writethrough makes each write durable before its reply, writeback at
-# a flush, unsafe never.
+# --cache: writethrough and directsync make each write durable before its reply,
+# writeback and none at a flush, unsafe never.
 . "$REWIND_SRC/tests/lib/behave.sh"
 need strace qemu-io
 [ "${REWIND_SANITIZE:-none}" = none ] || skip "no strace beside a sanitizer"
@@ -28,11 +28,15 @@ syncs() { # OPTION...
 }
 
 # A client's flush as it leaves is one sync at most.
-syncs --cache=writethrough
-[ "$written" -ge 2 ] || fail "writethrough: $written syncs after two writes"
-syncs --cache=writeback
-[ "$written" -le 1 ] || fail "writeback: $written syncs after two writes"
-[ $((flushed - written)) -ge 1 ] || fail "writeback: no sync after a flush"
+for mode in writethrough directsync; do
+    syncs --cache=$mode
+    [ "$written" -ge 2 ] || fail "$mode: $written syncs after two writes"
+done
+for mode in writeback none; do
+    syncs --cache=$mode
+    [ "$written" -le 1 ] || fail "$mode: $written syncs after two writes"
+    [ $((flushed - written)) -ge 1 ] || fail "$mode: no sync after a flush"
+done
 syncs --cache=unsafe
 same "$written" 0 "syncs with unsafe, after writes"
 same "$flushed" 0 "syncs with unsafe, after flushes"

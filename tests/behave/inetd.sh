@@ -58,3 +58,49 @@ run /usr/bin/python3 pipes.py "$REWIND" serve --inetd -s -f raw \
     --pid-file pid disk.img
 same "$status" 0 "a session on pipes that SIGTERM ends"
 gone pid
+
+# SIGTERM is a good end as well before a client has chosen an export, be it
+# silent, in the middle of an option or between two, on a socket or on pipes.
+cat >early.py <<'PYTHON'
+import socket, struct, subprocess, sys
+kind, state, argv = sys.argv[1], sys.argv[2], sys.argv[3:]
+if kind == "socket":
+    ours, theirs = socket.socketpair()
+    p = subprocess.Popen(argv, stdin=theirs, stdout=theirs)
+    theirs.close()
+    into = out_of = ours.makefile("rwb", buffering=0)
+else:
+    p = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                         bufsize=0)
+    into, out_of = p.stdin, p.stdout
+def take(n):
+    data = b""
+    while len(data) < n:
+        piece = out_of.read(n - len(data))
+        assert piece, data
+        data += piece
+    return data
+assert take(18)[:16] == b"NBDMAGICIHAVEOPT"
+if state != "silent":
+    into.write(struct.pack(">I", 3))
+if state == "between": # after a list
+    into.write(b"IHAVEOPT" + struct.pack(">II", 3, 0))
+    take(20 + 4) # the one export, whose name is empty
+    take(20)
+elif state == "middle":
+    into.write(b"IHAVEOPT" + struct.pack(">II", 7, 100) + b"x")
+p.terminate()
+try:
+    assert out_of.read(1) in (b"", None)
+except ConnectionResetError: # what we sent was not read: an end too
+    pass
+sys.exit(p.wait())
+PYTHON
+for kind in socket pipes; do
+    for state in silent middle between; do
+        run /usr/bin/python3 early.py $kind $state \
+            "$REWIND" serve --inetd -f raw --pid-file pid disk.img
+        same "$status" 0 "SIGTERM on $kind, $state"
+        gone pid
+    done
+done

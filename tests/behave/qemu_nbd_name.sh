@@ -81,6 +81,16 @@ ended
 same "$(dd if=Disk.img bs=64k skip=8 count=1 status=none | tr -d a)" "" \
     "what was written"
 
+# A line that libvirt and scripts have: O_DIRECT is not to be had, the server is.
+begin ./qemu-nbd -t -f raw --cache=none --aio=native --discard=unmap \
+    -k "$PWD/s" Disk.img
+wait_for "the socket" test -S s
+qemu-io -f raw -c 'write -P 0x62 512k 64k' "$(uri_of "$PWD/s")" >io ||
+    fail "$(cat io)"
+stop
+same "$(dd if=Disk.img bs=64k skip=8 count=1 status=none | tr -d b)" "" \
+    "what was written with --cache=none"
+
 # --fork --pid-file, as scripts do it.
 ./qemu-nbd --fork --pid-file "$PWD/pid" -t -k "$PWD/s" -r Disk.img ||
     fail "--fork"
@@ -99,5 +109,9 @@ run ./qemu-nbd -V
 same "$status" 0 "-V"
 has out "qemu-nbd "
 run ./qemu-nbd
-same "$status" 2 "no image"
+same "$status" 1 "no image"
 has err "qemu-nbd: "
+run ./qemu-nbd --bogus Disk.img
+same "$status" 1 "an option that does not exist"
+run ./qemu-nbd -L nbd://localhost
+same "$status" 1 "a list of a URI"

@@ -1,18 +1,20 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-2-Clause
-# Options of qemu-nbd that can't be served are refused with exit status 2 and
-# a way out, under both names; wrong usage too. Nothing has happened then.
+# Options of qemu-nbd that can't be served are refused with a way out, under
+# both names; wrong usage too. Nothing has happened then. The exit status is 2,
+# and 1 under the name of qemu-nbd, which knows no other.
 . "$REWIND_SRC/tests/lib/behave.sh"
 as_qemu_nbd
 image d
 
 refused() { # ADVICE ARGUMENT...
-    local advice=$1 program
+    local advice=$1 program expected=2
     shift
     for program in "$REWIND serve" ./qemu-nbd; do
         # shellcheck disable=SC2086 # two words
         run $program "$@"
-        same "$status" 2 "exit status of $program $*"
+        same "$status" $expected "exit status of $program $*"
+        expected=1
         has err "$advice"
         same "$(wc -l <err)" 2 "lines on standard error of $*"
         has err "--help"
@@ -26,8 +28,7 @@ refused "ssh" --tls-creds=tls0 -k s d
 refused "ssh" --object tls-creds-x509,id=tls0 -k s d
 refused "qemu-nbd" -B map -k s d
 refused "--format" --image-opts -k s driver=raw,file.filename=d
-refused "writeback" -n -k s d
-refused "writethrough" --cache=directsync -k s d
+refused "directsync" --cache=fast -k s d
 refused "runcon" --selinux-label=x -k s d
 refused "qemu-img convert" -f vmdk -k s d
 refused "did you mean --snapshot" --snapshto d
@@ -56,4 +57,16 @@ accepted --aio=native --cache=writeback --discard=unmap --detect-zeroes=off
 accepted --aio=threads --cache=unsafe --discard=ignore --detect-zeroes=on
 has "$err" "not detected"
 accepted --cache=writethrough -T enable=nbd_* -A -e 3 --handshake-limit=5
+
+# That the host's page cache is used all the same is told to who wants to know.
+for words in --cache=none "--cache=none --aio=native" -n --cache=directsync; do
+    # shellcheck disable=SC2086 # two words
+    accepted $words
+    same "$(cat "$err")" "" "what $words says"
+    # shellcheck disable=SC2086
+    accepted -v $words
+    same "$(grep -c "page cache" "$err")" 1 "lines about the cache of $words"
+done
+accepted -v --cache=writeback
+lacks "$err" "page cache"
 exit 0

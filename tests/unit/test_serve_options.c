@@ -307,6 +307,40 @@ takes_the_rest(void **state)
     serve_options_clear(o);
 }
 
+/* The host's page cache is used whatever they say; what they promise of
+ * durability is kept. */
+static void
+takes_direct_caches(void **state)
+{
+    static const struct {
+        const char *line;
+        enum serve_cache cache;
+        bool direct_asked;
+    } lines[] = {
+        {"--cache=none d", CACHE_WRITEBACK, true},
+        {"--cache=off d", CACHE_WRITEBACK, true},
+        {"-n --aio=native d", CACHE_WRITEBACK, true},
+        {"--nocache d", CACHE_WRITEBACK, true},
+        {"--cache=directsync d", CACHE_WRITETHROUGH, true},
+        {"--cache=writethrough d", CACHE_WRITETHROUGH, false},
+        {"--cache=none --cache=unsafe d", CACHE_UNSAFE, false},
+    };
+    struct line l;
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(lines); i++) {
+        for (int as_qemu_nbd = 0; as_qemu_nbd < 2; as_qemu_nbd++) {
+            parse_as(&l, as_qemu_nbd != 0, 0, lines[i].line);
+            if (l.result != 0) {
+                fail_msg("%s: %s", lines[i].line, l.e.text);
+            }
+            assert_int_equal(l.o.cache, lines[i].cache);
+            assert_int_equal(l.o.direct_asked, lines[i].direct_asked);
+            serve_options_clear(&l.o);
+        }
+    }
+}
+
 static void
 lists_another_server(void **state)
 {
@@ -364,10 +398,7 @@ static const struct {
     {"-k '' d", "empty"},
     {"--discard=maybe d", "ignore"},
     {"--detect-zeroes=unmap --discard=ignore d", "--discard=unmap"},
-    {"--cache=none d", "--cache=writeback"},
-    {"--cache=directsync d", "--cache=writethrough"},
     {"--cache=fast d", "unsafe"},
-    {"-n d", "--cache=writeback"},
     {"--aio=x d", "io_uring"},
     {"--engine=x d", "threads"},
     {"--tls-creds=t d", "ssh"},
@@ -393,6 +424,7 @@ static const struct {
     {"-L -r", "--list"},
     {"-L -x n", "--list"},
     {"-L --fork", "--list"},
+    {"-L -n", "--list"},
     {"-L --listen ./s", "--list"},
     {"-L nbd://a -p 7", "--port"},
     {"--overlay-dir= d", "directory"},
@@ -471,6 +503,7 @@ main(void)
         cmocka_unit_test(snapshots_are_read_only_unless_ephemeral),
         cmocka_unit_test(listens_where_it_is_told),
         cmocka_unit_test(takes_the_rest),
+        cmocka_unit_test(takes_direct_caches),
         cmocka_unit_test(lists_another_server),
         cmocka_unit_test(refuses_with_advice),
         cmocka_unit_test(qemu_nbd_takes_one_image),
