@@ -10,6 +10,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -45,7 +46,9 @@ struct serving {
     struct server *server;
     struct pid_file pid_file;
     struct signals signals;
-    _Atomic bool stopped; /* a signal said so */
+    _Atomic bool stopped;    /* a signal said so */
+    pthread_mutex_t leaving; /* guards the listeners' and the pid file's end */
+    bool left;
 };
 
 /* ---- what signals do ---- */
@@ -66,18 +69,26 @@ report(void *arg)
 static void
 unlink_sockets(struct serving *s)
 {
-    for (unsigned i = 0; i < s->listener_count; i++) {
+    pthread_mutex_lock(&s->leaving);
+    for (unsigned i = 0; i < s->listener_count && !s->left; i++) {
         listen_unlink(&s->listeners[i]);
     }
+    pthread_mutex_unlock(&s->leaving);
 }
 
+/* From whichever thread ends the process first. */
 static void
 leave_nothing(struct serving *s)
 {
-    for (unsigned i = 0; i < s->listener_count; i++) {
-        listen_close(&s->listeners[i]);
+    pthread_mutex_lock(&s->leaving);
+    if (!s->left) {
+        for (unsigned i = 0; i < s->listener_count; i++) {
+            listen_close(&s->listeners[i]);
+        }
+        pid_file_remove(&s->pid_file);
+        s->left = true;
     }
-    pid_file_remove(&s->pid_file);
+    pthread_mutex_unlock(&s->leaving);
 }
 
 /* Makes durable what was answered. A flush that has failed before fails again
@@ -540,6 +551,7 @@ serve_run(struct cli *cli, int argc, char **argv)
         .daemon = DAEMON_INIT,
         .in_fd = -1,
         .out_fd = -1,
+        .leaving = PTHREAD_MUTEX_INITIALIZER,
     };
     int status;
 

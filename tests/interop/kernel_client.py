@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: BSD-2-Clause
-# test: timeout=240
+# test: slow timeout=240
 """Linux's own NBD client: the nbd driver of a guest's kernel, over TCP.
 
 The guest boots from a served disk, connects its kernel to another export with

@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: BSD-2-Clause
-# test: timeout=240
+# test: slow timeout=240
 """Two Linux guests at once: both boot from one shared base, each through
 a throw-away server of its own, and work on second disks of their own, of which
 one is raw and one is qcow2 (tests/guest/work.py).

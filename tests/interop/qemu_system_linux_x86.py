@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: BSD-2-Clause
-# test: timeout=240
+# test: slow timeout=240
 """A Linux guest of another architecture works on a disk without an overlay
 (tests/guest/work.py): what it wrote is in the file when the server has gone,
 and what it trimmed is not.

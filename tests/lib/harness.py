@@ -2,8 +2,9 @@
 """Cases of a script test, and what every such script needs.
 
 A script is a list of functions marked @case; main() runs them all (or those
-whose names contain a word of the command line), says how each went, and exits 0, 1 or 77 as the
-runner wants it. One case's failure does not hide the next one's.
+whose names contain a word of the command line), says how each went, and exits
+0, 1 or 77 as the runner wants it. One case's failure does not hide the next
+one's.
 """
 import os
 import random

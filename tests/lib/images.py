@@ -69,7 +69,7 @@ def qcow2_image(path, size=None, backing=None, backing_format="qcow2",
         argv.append(str(size))
     tool(*argv)
     if writes:
-        argv = ["qemu-io", "-f", "qcow2"]
+        argv = ["qemu-io", "-t", "unsafe", "-f", "qcow2"]
         for command in writes:
             argv += ["-c", command]
         tool(*argv, path)
@@ -79,6 +79,6 @@ def qcow2_image(path, size=None, backing=None, backing_format="qcow2",
 def content(path, image_format="qcow2"):
     """All bytes that a guest sees, according to qemu-img."""
     out = path + ".content"
-    tool("qemu-img", "convert", "-f", image_format, "-O", "raw", path, out)
+    tool("qemu-img", "convert", "-t", "unsafe", "-f", image_format, "-O", "raw", path, out)
     with open(out, "rb") as f:
         return f.read()

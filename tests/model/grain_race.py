@@ -1,5 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: BSD-2-Clause
+# test: timeout=120
 """Sessions that write different bytes of the same 4 KiB grains at once.
 
 The first write to a part of a grain copies the rest of it from the base; if
@@ -28,7 +29,7 @@ GRAIN = 4096
 SIZE = 4 * MIB
 WRITERS = 4
 BATCH = 64
-SECONDS = 1.5
+SECONDS = 1
 
 
 def engines():

@@ -59,7 +59,7 @@ def send_one(s, command, offset, length, flags=0):
     return s.call(command, offset, length, flags, payload)
 
 
-# --- doing what they are for --------------------------------------------------
+# --- doing what they are for ------------------------------------------------
 
 @case
 def reads():
@@ -202,7 +202,7 @@ def beyond_32_bits():
             s.ok(CMD_CACHE, 0, 64 * GIB)
 
 
-# --- what must be refused ----------------------------------------------------
+# --- what must be refused ---------------------------------------------------
 
 WRONG_FLAGS = [
     (CMD_READ, F_NO_HOLE), (CMD_READ, F_REQ_ONE), (CMD_READ, F_FAST_ZERO),
@@ -346,7 +346,7 @@ def flush_with_a_range_keeps_the_session():
             expect(p.error, {OK, EINVAL}, "%s" % p)
 
 
-# --- the stream of requests --------------------------------------------------
+# --- the stream of requests -------------------------------------------------
 
 @case
 def cookies_come_back_as_sent():
@@ -448,7 +448,7 @@ def a_write_of_one_byte_each():
         s.disconnect()
 
 
-# --- space ---------------------------------------------------------------------
+# --- space ------------------------------------------------------------------
 
 @case
 def trim_and_zeroes_give_space_back():

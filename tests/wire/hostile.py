@@ -107,7 +107,7 @@ def read_to_end(s, limit=1 << 26):
     return n + len(s.buf)
 
 
-# --- before an option is complete --------------------------------------------
+# --- before an option is complete -------------------------------------------
 
 HTTP = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 HELLO = bytes.fromhex("16030100f8010000f40303") + bytes(240)
@@ -323,7 +323,7 @@ def odd_session(rng, s):
             return
 
 
-# --- in transmission -----------------------------------------------------------
+# --- in transmission --------------------------------------------------------
 
 def compact(magic=REQUEST_MAGIC, flags=0, command=CMD_READ, cookie=1,
             offset=0, length=512):
@@ -468,7 +468,7 @@ def everything_in_one_go():
                 read_to_end(s)
 
 
-# --- leaving at every byte -----------------------------------------------------
+# --- leaving at every byte --------------------------------------------------
 
 def whole_conversation(mode):
     """Client flags to the first requests, as one run of bytes."""
@@ -515,7 +515,7 @@ def close_with_large_replies_pending():
                     s.recv(1)
 
 
-# --- noise, by seed ------------------------------------------------------------
+# --- noise, by seed ---------------------------------------------------------
 
 @case
 def garbage():

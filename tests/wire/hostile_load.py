@@ -61,7 +61,7 @@ def serves_a_fresh_one(srv):
         s.disconnect()
 
 
-# --- handshakes that do not end -----------------------------------------------
+# --- handshakes that do not end ---------------------------------------------
 
 def closed_within(s, seconds, what):
     deadline = time.monotonic() + seconds
@@ -134,7 +134,7 @@ def options_without_end_are_cut_off():
         serves_a_fresh_one(srv)
 
 
-# --- slow readers --------------------------------------------------------------
+# --- slow readers -----------------------------------------------------------
 
 def never_reads(srv, mode, requests):
     """A session with all these requests sent, and not a byte read since."""
@@ -246,7 +246,7 @@ def a_reader_of_a_byte_now_and_then():
         srv.check_memory(RSS_MAX, "a slow reader")
 
 
-# --- slow writers -------------------------------------------------------------
+# --- slow writers -----------------------------------------------------------
 
 @case
 def half_written_payloads_hold_no_memory():
@@ -280,7 +280,7 @@ def half_requests_hold_no_memory():
         s.disconnect()
 
 
-# --- many ------------------------------------------------------------------------
+# --- many -------------------------------------------------------------------
 
 def room_for(descriptors):
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
